@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -28,6 +29,7 @@ __all__ = [
     "read_json",
     "read_object",
     "read_text",
+    "to_yaml",
 ]
 
 JSON_BYTES = 64 << 20
@@ -38,6 +40,20 @@ DEEPEST = 100
 """How deep lists and mappings may be nested."""
 YAML_VALUES = 100_000
 """The most values in a YAML file, with every alias written out."""
+EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+\Z")
+"""The numbers of YAML 1.2, and of everybody else, that YAML 1.1 takes for texts: `1e-3`, `2E4`."""
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's reader, of YAML 1.1, with the numbers of YAML 1.2."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads back: a text that looks like a number is quoted."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
 
 
 @contextmanager
@@ -160,6 +176,8 @@ def _children(value: Any) -> Iterator[Any]:
 def parse_yaml(text: str, where: str, hint: str) -> tuple[yaml.Node | None, Any]:
     """The nodes of a YAML text, which know their lines, and its value.
 
+    What aliases stand for is in the value once for each: a change of one leaves the others alone.
+
     Args:
         text: the YAML.
         where: its name in messages.
@@ -168,14 +186,14 @@ def parse_yaml(text: str, where: str, hint: str) -> tuple[yaml.Node | None, Any]
     Raises:
         UsageError: it is not YAML, gives a key twice, or is too large or nested too deep.
     """
-    loader: yaml.SafeLoader | None = None
+    loader: _Loader | None = None
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None, None
         _measure(node, where, hint)
-        return node, loader.construct_document(node)
+        return node, _apart(loader.construct_document(node))
     except UsageError:
         raise
     except RecursionError as error:
@@ -185,6 +203,23 @@ def parse_yaml(text: str, where: str, hint: str) -> tuple[yaml.Node | None, Any]
     finally:
         if loader:
             loader.dispose()
+
+
+def to_yaml(value: Any, **layout: Any) -> str:
+    """A value as YAML, with its keys in their order; `parse_yaml` reads the same value.
+
+    Args:
+        value: of lists, mappings and plain values.
+        layout: other options of `yaml.dump`.
+    """
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **layout)
+
+
+def _apart(value: Any) -> Any:
+    """A value whose lists and mappings are shared by nothing."""
+    if isinstance(value, dict):
+        return {key: _apart(inner) for key, inner in value.items()}
+    return [_apart(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _measure(root: yaml.Node, where: str, hint: str) -> None:

@@ -6,13 +6,18 @@ from ..data.sources import Source
 from ..errors import nearest
 from ..steps.options import AUTO, TRACES
 from .lm_eval_metrics import LM_EVAL_METRICS
-from .metric_conditions import TIMING
+from .metric import Metric
+from .metric_conditions import ANSWERS, DEVICE, ENGINE, LOAD, LOADING, MEMORY, TIMING
 from .metrics import find
 from .options import EvaluateOptions
 from .tasks.kinds import HARNESS
 from .tasks.task import Task
 
 __all__ = ["why_unmeasured"]
+
+TIMED = (TIMING, LOADING, MEMORY)
+"""The kinds of metrics that `evaluate.latency` measures."""
+ON_DEVICE = (ANSWERS, DEVICE, ENGINE)
 
 
 def why_unmeasured(name: str, options: EvaluateOptions) -> str:
@@ -27,8 +32,7 @@ def why_unmeasured(name: str, options: EvaluateOptions) -> str:
         return ""
     parts = metric.parts(name) or {}
     if not {"task", "data"} & parts.keys():
-        unmeasured = metric.conditions is TIMING and options.latency is None
-        return "`evaluate.latency` is null, so that no time is measured" if unmeasured else ""
+        return _not_of_a_model(metric, options)
     tasks = [Task.parse(task) for task in options.tasks]
     harness = any(task.kind == HARNESS for task in tasks)  # a group has tasks of other names
     if metric in LM_EVAL_METRICS and not harness:
@@ -39,6 +43,15 @@ def why_unmeasured(name: str, options: EvaluateOptions) -> str:
         known = [Source.parse(text).label for text in options.perplexity]
         return _absent(parts["data"], "perplexity", known)
     return ""
+
+
+def _not_of_a_model(metric: Metric, options: EvaluateOptions) -> str:
+    """Why a metric that is neither of a task nor of a text is not measured; empty if it is."""
+    if metric.conditions in TIMED and options.latency is None:
+        return "`evaluate.latency` is null, so that no time and no memory is measured"
+    if metric.conditions in ON_DEVICE:
+        return "only `deploy` measures it, on the device"
+    return "only `bench` of a server measures it" if metric.conditions == LOAD else ""
 
 
 def _absent(asked: str, option: str, known: list[str]) -> str:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from ..checkpoints.atomic_files import write_text
 from ..checkpoints.hashing import file_hash
+from ..checkpoints.outputs import ANSWERS, LEDGER, beside
 from ..checkpoints.sealed import CHECK, Damaged, intact, load_object, seal
 from ..documents import read_json
 from ..errors import UsageError
@@ -83,7 +84,7 @@ def load_measurement(where: str) -> dict[str, Any]:
     step = ""
     if not file.is_file():
         folder, _, step = where.rpartition(":")
-        file = Path(folder) / "ledger.json"
+        file = Path(folder) / LEDGER
         if not folder or not file.is_file():
             raise UsageError(
                 f"{where}: {_what_is_missing(where, folder)}, so neither a measurement file nor "
@@ -163,7 +164,7 @@ def step_measurement(run: Path, step: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: a figure is impossible, or the samples are damaged or are those of another one.
     """
-    ledger = run / "ledger.json"
+    ledger = run / LEDGER
     found = _parsed(_Step, step, ledger)
     measurement = found.model_dump(exclude={"sample_files"}) | {"samples": {}}
     if found.samples:
@@ -193,7 +194,7 @@ def replace_baseline(candidate: Mapping[str, Any], where: str) -> Path:
     """
     path = Path(where)
     folder = where.rpartition(":")[0]
-    if not path.is_file() and folder and (Path(folder) / "ledger.json").is_file():
+    if not path.is_file() and folder and (Path(folder) / LEDGER).is_file():
         raise UsageError(
             f"{where}: a step of a run is no file to replace",
             "give --baseline FILE.json, and commit that file",
@@ -224,7 +225,7 @@ def write_answers(path: Path, answers: Sequence[Mapping[str, Any]]) -> None:
 
 def answers_file(path: Path) -> Path:
     """The file of the answers beside a measurement file: `int4.answers.jsonl` of `int4.json`."""
-    return path.with_suffix(".answers.jsonl")
+    return beside(path, ANSWERS)
 
 
 def write_measurement(path: Path, value: Mapping[str, Any]) -> None:

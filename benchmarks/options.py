@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, Field, PositiveInt
 
 from ..data.rows import BadRows
 from ..steps.options import Calibration, Cli, shared
 from ..steps.panels import Panels
 from ..steps.places import Reads
+from ..steps.strict import STRICT
 from .tasks.kinds import USAGE
 
 __all__ = ["EvaluateOptions", "LatencyOptions"]
@@ -18,7 +19,7 @@ __all__ = ["EvaluateOptions", "LatencyOptions"]
 class LatencyOptions(BaseModel):
     """How latency is measured."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels("Latency")
 
     prompt: int = Field(default=64, gt=0, description="tokens of the prompt that is timed")
@@ -55,7 +56,7 @@ class LatencyOptions(BaseModel):
 class EvaluateOptions(BaseModel):
     """What is measured of a model."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels(
         "Tasks and texts",
         common=("tasks", "limit", "perplexity", "latency"),

@@ -24,12 +24,16 @@ from .locks import SUFFIX, resolved
 from .own_files import ELSEWHERE, check_output
 
 __all__ = [
+    "ANSWERS",
+    "LEDGER",
     "RECORD",
     "RECORD_MARKS",
+    "REPORTS",
     "RESERVED",
     "Input",
     "Kind",
     "Output",
+    "beside",
     "check_own",
     "check_places",
 ]
@@ -47,8 +51,10 @@ Kind = Literal[
 - record: what was done, beside traces
 - shared: the user's cache directory, which many commands fill
 """
+LEDGER = "ledger.json"
+"""The record of a run."""
 SIGNS = {
-    "run": ("ledger.json", ('"edgewright"', '"steps"', '"fingerprint"')),
+    "run": (LEDGER, ('"edgewright"', '"steps"', '"fingerprint"')),
     "sweep": ("study.db", ("studies", "trial_params")),
     "cache": ("teacher.json", ('"shards"', '"temperatures"')),
 }
@@ -58,6 +64,8 @@ REPORTS = {
     "report.md": ("edgewright", "## Reproduce"),
 }
 """The reports in a directory, and texts of which each has at least one."""
+ANSWERS = ".answers.jsonl"
+"""The ending of the answers beside a measurement."""
 RECORD = ".report.json"
 """The ending of the record beside traces."""
 RECORD_MARKS = ('"fingerprint": ', '"sha256": ')
@@ -108,11 +116,20 @@ class Output:
     @property
     def written(self) -> Path:
         """The absolute path of what must not overlap with an input."""
-        path = self.path / "ledger.json" if self.kind == "ledger" else self.path
+        path = self.path / LEDGER if self.kind == "ledger" else self.path
         return resolved(path)
 
     def __str__(self) -> str:
         return f"{self.name} {self.path}"
+
+
+def beside(path: Path, ending: str) -> Path:
+    """The file that belongs to another: `int4.answers.jsonl` to `int4.json`, by this ending.
+
+    Only `.json` and `.jsonl` are replaced. `new.v1` and `new.v2` have files of their own.
+    """
+    stem = path.stem if path.suffix in (".json", ".jsonl") else path.name
+    return path.with_name(f"{stem}{ending}")
 
 
 def check_places(outputs: Sequence[Output], inputs: Sequence[Input]) -> None:
@@ -239,7 +256,7 @@ def _check_filled(path: Path, sign: str, marks: Sequence[str]) -> None:
 
 
 def _check_traces(path: Path) -> None:
-    record = path.with_suffix(RECORD)
+    record = beside(path, RECORD)
     if path.exists() and path.stat().st_size and not record.exists():
         raise UsageError(f"{path}: exists and was not written by edgewright", ELSEWHERE)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 from rich.markup import escape
 
-from ..console import console
+from ..console import console, visible
 from ..errors import GateFailed, UsageError
 from ..steps.options import Calibration, Execution
 from .next_commands import after_run, after_step
@@ -122,7 +122,7 @@ def conclude(gate: Mapping[str, Any]) -> None:
         )
     if gate["verdict"] == "inconclusive" and gate["inconclusive"] == "warn":
         console.print(
-            f"[bold yellow]warning:[/] the gate is inconclusive: {escape(pair)}; "
+            f"[bold yellow]warning:[/] the gate is inconclusive: {escape(visible(pair))}; "
             "the table says how many samples would decide"
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
+from ..documents import to_yaml
 from .measurement_tables import gate_view
 from .table_parts import METRIC_COLUMNS, metric_row, table
 
@@ -45,12 +46,7 @@ def recipes_view(recipes: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 def tree_view(value: Any) -> list[Any]:
     """Any value as YAML, short lists in one line."""
-    import yaml
-
-    text = yaml.safe_dump(
-        value, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
-    )
-    return [text.rstrip()]
+    return [to_yaml(value, width=100, default_flow_style=None).rstrip()]
 
 
 def doctor_view(checks: Sequence[Mapping[str, Any]]) -> list[Any]:

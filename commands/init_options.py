@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from ..pipeline.goals import FILE, GOALS, MADE_BY, GoalName
 from ..steps.options import Cli
 from ..steps.panels import COMMON, Panels
 from ..steps.places import Reads, Writes
+from ..steps.strict import STRICT
 
 __all__ = ["InitOptions"]
 
@@ -18,7 +19,7 @@ __all__ = ["InitOptions"]
 class InitOptions(BaseModel):
     """What a first recipe is for. On a terminal, what is not given is asked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels(COMMON)
 
     model: Annotated[str | None, Reads()] = Field(

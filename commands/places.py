@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from ..benchmarks.tasks.kinds import KINDS as TASKS
 from ..checkpoints.locks import locked, writer_of
-from ..checkpoints.outputs import Input, Output, check_own, check_places
+from ..checkpoints.outputs import Input, Output, beside, check_own, check_places
 from ..console import IS_MAIN
 from ..data.kinds import KINDS as SOURCES
 from ..errors import EdgewrightError
@@ -112,7 +112,7 @@ def _outputs(name: str, path: Path, marker: Writes) -> Iterator[Output]:
     yield Output(name, path, marker.kind, marker.marks)
     if path.name:
         for ending, marks in marker.beside:
-            yield Output(name, path.with_suffix(ending), "file", marks)
+            yield Output(name, beside(path, ending), "file", marks)
 
 
 def _in_recipe(named: Named, models: Iterable[BaseModel]) -> Iterator[Named]:

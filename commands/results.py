@@ -16,9 +16,8 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.text import Text
 
-from ..console import visible
 from .table_parts import METRIC_COLUMNS, ColumnTable, metric_row, table
-from .tables import VIEWS
+from .tables import cleaned, view_of
 
 __all__ = ["GateResult", "Measurement", "Plan", "Result", "Run", "StepResult"]
 
@@ -43,14 +42,14 @@ class Result(dict[str, Any]):
     def __repr__(self) -> str:
         """The tables of the terminal."""
         width = min(shutil.get_terminal_size().columns, WIDEST)
-        return visible(_printed(self._items(), width).rstrip())
+        return _printed(self._items(), width).rstrip()
 
     def _repr_html_(self) -> str:
         """The same tables for a notebook."""
         return "\n".join(_html(item) for item in self._notebook_items())
 
     def _items(self) -> list[Any]:
-        return VIEWS[self._view](self)
+        return view_of(self, self._view)
 
     def _notebook_items(self) -> list[Any]:
         return self._items()
@@ -130,7 +129,9 @@ class Run(Result):
         """All steps and checks: a notebook scrolls, and a terminal has 20 lines of them."""
         if "steps" not in self:  # a dry run is a plan
             return self._items()
-        rows = [metric_row(one["name"], one["metrics"], one["seconds"]) for one in self.steps]
+        rows = [
+            metric_row(one["name"], one["metrics"], one["seconds"]) for one in cleaned(self.steps)
+        ]
         gate = self.gate
         return [table(METRIC_COLUMNS, rows), *(gate._notebook_items() if gate else ())]
 
@@ -141,7 +142,7 @@ def _html(item: object) -> str:
         return _html_table(item)
     if isinstance(item, str | Text):
         return f'<div style="white-space:pre-wrap">{escape(_plain(item))}</div>'
-    return f"<pre>{escape(visible(_printed([item], WIDEST)))}</pre>"
+    return f"<pre>{escape(_printed([item], WIDEST))}</pre>"
 
 
 def _printed(items: Iterable[object], width: int) -> str:
@@ -175,4 +176,4 @@ def _row(tag: str, cells: Iterable[str]) -> str:
 
 def _plain(text: str | Text) -> str:
     """A text as the terminal shows it, without styles."""
-    return visible(text.plain if isinstance(text, Text) else text)
+    return text.plain if isinstance(text, Text) else text

@@ -149,11 +149,11 @@ def _columns(rows: Sequence[Sequence[str]], width: int) -> list[int]:
 
 
 def _check(check: Mapping[str, Any]) -> Text:
-    """One check of the gate; one that did not pass is explained."""
+    """One check of the gate; one that did not pass, or without a ratio, is explained."""
     line = Text("  ")
     line.append(check["verdict"], STYLES[check["verdict"]])
     line.append(f"  {check['metric']}: ")
-    if check["verdict"] != "pass":
+    if check["verdict"] != "pass" or check["observed"] is None:
         return line.append(explain(check))
     interval = f" ({interval_text(check)})" if check["interval"] else ""
     return line.append(f"{cell(check['observed'], '.4g')}{interval}, limit {check['limit']}")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
 
 from ..checkpoints.disk import is_full
-from ..console import IS_MAIN, width_of
+from ..console import IS_MAIN, visible, width_of
 from ..errors import NoSpace
 from .device_tables import (
     bundle_view,
@@ -36,7 +36,7 @@ from .measurement_tables import (
 )
 from .step_tables import cut_view, plan_view, step_view, traces_view
 
-__all__ = ["VIEWS", "show"]
+__all__ = ["VIEWS", "cleaned", "show", "view_of"]
 
 WIDTH = 160
 """Columns of a table that is written to a file or a pipe."""
@@ -64,6 +64,25 @@ VIEWS: dict[str, Callable[[Any], list[Any]]] = {
     "written": written_view,
 }
 """By name, a function that turns a result into tables and lines for a terminal."""
+
+
+def cleaned(value: Any) -> Any:
+    """A result without the characters that a terminal would obey, in every text and name of it."""
+    if isinstance(value, Mapping):
+        return {cleaned(key): cleaned(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [cleaned(inner) for inner in value]
+    return visible(value) if isinstance(value, str) else value
+
+
+def view_of(value: Any, view: str) -> list[Any]:
+    """The tables and lines that show a result, whatever its names and messages contain.
+
+    Args:
+        value: the result.
+        view: a key of `VIEWS`.
+    """
+    return VIEWS[view](cleaned(value))
 
 
 def show(value: Any, as_json: bool, view: str) -> None:
@@ -94,5 +113,5 @@ def _print(value: Any, as_json: bool, view: str) -> None:
         return
     # What is shown are names and messages of users, and so no markup: `a[b]` is a directory.
     output = Console(width=width_of(sys.stdout, WIDTH), emoji=False, markup=False)
-    for item in VIEWS[view](value):
+    for item in view_of(value, view):
         output.print(item, highlight=False)

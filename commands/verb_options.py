@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 import typer
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from ..benchmarks.gate.badge import BADGE_MARK
-from ..checkpoints.outputs import RECORD, RECORD_MARKS
+from ..checkpoints.outputs import ANSWERS, RECORD, RECORD_MARKS
 from ..steps.options import Cli, shared
 from ..steps.panels import COMMON, Panels
 from ..steps.places import Reads, Writes
+from ..steps.strict import STRICT
 
 __all__ = [
     "BenchInputs",
@@ -43,7 +44,7 @@ JUNIT_MARKS = ('classname="edgewright.gate"', 'name="edgewright gate"')
 
 
 class _Inputs(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels(COMMON)
 
 
@@ -147,7 +148,7 @@ class BenchInputs(_Inputs):
         description="model to time in turns with this one; gives the ratio and its interval",
     )
     save: Annotated[
-        Path | None, Writes("file", MEASUREMENT_MARKS, beside=((".answers.jsonl", ANSWER_MARKS),))
+        Path | None, Writes("file", MEASUREMENT_MARKS, beside=((ANSWERS, ANSWER_MARKS),))
     ] = Field(
         default=None,
         description="write the measurement as JSON, for `edgewright gate`, and the answers to "

@@ -38,6 +38,10 @@ This is `{example}`:
 - `edgewright plan FILE` checks that all models, data and tasks of a recipe are there, and says what
   it will need. `edgewright run FILE --dry-run` does the same for this machine.
 - `--set KEY=VALUE` changes a value: `--set steps.prune.heads=0.5`.
+- Without `name`, a recipe has that of its file. Its run is in `runs/NAME`, or in `--out`. A run of
+  a recipe with another name is not replaced there, except with `--fresh`.
+- `--set` changes one place of what an anchor (`&x`) and its aliases (`*x`) share.
+- Numbers may be written as `1e-3`.
 - A step reads the step before it. `from: NAME` lets it read another one; `baseline` is the model.
 - A misspelt key is refused, with its line.
 - `edgewright recipe schema > recipe.schema.json` prints the JSON Schema, with which editors check

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from ..models import FORMATS
 from ..models.kv_cache import KvCache
 from ..steps.options import Cli
 from ..steps.panels import Panels
+from ..steps.strict import STRICT
 from .onnx.cut import Cut
 
 __all__ = ["CACHE_TOKENS", "ExportOptions"]
@@ -43,7 +44,7 @@ PACKED_HEAD = [name for name, format in FORMATS.items() if format.packs_head]
 class ExportOptions(BaseModel):
     """The format and precision of an artifact, and what its graph leaves out."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels(
         "KV cache", common=("format", "precision"), expert=("logits", "pack_head")
     )

@@ -21,6 +21,7 @@ from ..benchmarks.tasks.task import Task
 from ..benchmarks.without_logits import needs_logits
 from ..checkpoints.config import end_tokens, model_path, resolve
 from ..checkpoints.hashing import content_hash, read_provenance
+from ..checkpoints.outputs import LEDGER
 from ..checkpoints.tokenizer import load_tokenizer
 from ..errors import Refused, UsageError
 from ..export.onnx.runtime import MODEL
@@ -155,7 +156,7 @@ def _answers(source: Path, options: AcceptanceOptions) -> Reference:
 
 def _ledger_of_run(artifact: Path) -> Mapping[str, Any]:
     """The ledger of the run that an artifact belongs to; empty if it belongs to none."""
-    file = artifact.resolve().parent / "ledger.json"
+    file = artifact.resolve().parent / LEDGER
     return read_ledger(file) if file.is_file() else {}
 
 

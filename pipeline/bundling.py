@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.outputs import LEDGER
 from ..targets import load_target
 from ..targets.bundle import make_bundle, write_bundle
 from ..targets.options import BundleOptions
@@ -15,7 +16,7 @@ __all__ = ["ledger_of", "pack"]
 def ledger_of(artifact: Path) -> Path:
     """The directory of an artifact's ledger: the run that made it, or else `runs/deploy-NAME`."""
     run = artifact.resolve().parent
-    if (run / "ledger.json").is_file():
+    if (run / LEDGER).is_file():
         return run
     return Path("runs") / f"deploy-{artifact.resolve().name}"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.hashing import content_hash
+from ..checkpoints.outputs import LEDGER
 from ..errors import UsageError
 from ..targets import load_target
 from ..targets.address import Address
@@ -61,7 +62,7 @@ def deliver(
         "seconds": round(time.monotonic() - begin, 2)
     }
     entry = _record(ledger, entry, done)
-    return {"ledger": str(ledger / "ledger.json"), **entry}
+    return {"ledger": str(ledger / LEDGER), **entry}
 
 
 def _entry(

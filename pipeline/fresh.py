@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
-from ..checkpoints.outputs import RECORD, RESERVED
+from ..checkpoints.outputs import LEDGER, RESERVED
 from ..checkpoints.own_files import PROVENANCE, check_output, is_unlisted, set_aside
 from ..checkpoints.sealed import Damaged, load_object
-from ..steps.options import TRACES
 from .recipe import BASELINE
+from .run_files import CURVES, FILES, SAMPLES
 
 __all__ = ["clear_run"]
-
-FILES = ("ledger.json", "report.html", "report.md", f"{TRACES}.jsonl", f"{TRACES}{RECORD}")
-CURVES = re.compile(r"(.+)\.(tensorboard|trackio|wandb)")
-SAMPLES = "samples"
 
 
 def clear_run(out: Path) -> None:
@@ -42,7 +37,7 @@ def clear_run(out: Path) -> None:
 def _recorded(out: Path) -> set[str]:
     """The names of the steps in the ledger; empty if it is damaged."""
     try:
-        ledger = load_object(out / FILES[0], "")
+        ledger = load_object(out / LEDGER, "")
         return {str(step["name"]) for step in ledger["steps"]}
     except (Damaged, KeyError, TypeError):
         return set()

@@ -18,6 +18,7 @@ from ..benchmarks.ledger_files import (
     seal_ledger,
 )
 from ..checkpoints.atomic_files import write_json
+from ..checkpoints.outputs import LEDGER
 from ..checkpoints.sealed import CHECK
 from ..console import console
 from ..errors import UsageError
@@ -77,7 +78,7 @@ class Ledger:
     """`ledger.json` in the directory of a run. It is written atomically after every change."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "ledger.json"
+        self.path = folder / LEDGER
         self.data: dict[str, Any] = {"schema": SCHEMA, "edgewright": __version__, "steps": []}
         self.altered: dict[str, str] = {}
         """Steps whose entry, or whose measurement, is not as a run wrote it; and what is done."""

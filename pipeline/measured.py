@@ -25,6 +25,7 @@ from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
 from .ledger import Ledger
 from .recipe import BASELINE, Recipe
 from .registry import STEPS
+from .run_files import SAMPLES
 
 __all__ = ["StepMeasurer", "measurement_dependencies", "write_samples"]
 
@@ -135,7 +136,7 @@ def measurement_dependencies(
 
 def samples_file(run: Path, name: str) -> Path:
     """The file of the samples of a ledger's entry."""
-    return run / "samples" / f"{name}.json"
+    return run / SAMPLES / f"{name}.json"
 
 
 def write_samples(
@@ -159,5 +160,5 @@ def write_samples(
     if answers:
         made.append(made[0].with_suffix(".jsonl"))
         write_answers(made[-1], answers)
-    hashes = {f"samples/{file.name}": file_hash(file) for file in made}
-    return {"samples": f"samples/{name}.json", "sample_files": hashes}
+    hashes = {f"{SAMPLES}/{file.name}": file_hash(file) for file in made}
+    return {"samples": f"{SAMPLES}/{name}.json", "sample_files": hashes}

@@ -20,7 +20,7 @@ from ..steps.options import AUTO, TRACES
 from .recipe import BASELINE, Recipe
 from .registry import STEPS
 
-__all__ = ["check_inputs"]
+__all__ = ["check_inputs", "measured_of"]
 
 
 def check_inputs(recipe: Recipe) -> None:
@@ -35,7 +35,7 @@ def check_inputs(recipe: Recipe) -> None:
         if (error := _fault(find, name))
     }
     if not faults and recipe.gate:  # a task that cannot be read has no name yet
-        evaluate = _of_candidate(recipe, recipe.gate.candidate)
+        evaluate = measured_of(recipe, recipe.gate.candidate)
         faults = {
             f"gate.limits.{metric}: {why}": "measure it, or change the limit"
             for metric in recipe.gate.limits
@@ -74,10 +74,10 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, Callable[[str], Any], str]]:
     yield "evaluate.tasks", lambda _: check_labels(recipe.evaluate.tasks, Task.parse), ""
 
 
-def _of_candidate(recipe: Recipe, candidate: str) -> EvaluateOptions:
-    """What is measured of the step that the gate judges."""
+def measured_of(recipe: Recipe, name: str) -> EvaluateOptions:
+    """What is measured of the step with this name."""
     named = dict(zip(recipe.step_names, recipe.steps, strict=True))
-    step = named.get(candidate)
+    step = named.get(name)
     if isinstance(step, ExportOptions) and not FORMATS[step.format].gives_logits:
         return measured_without_logits(recipe.evaluate)[0]
     return recipe.evaluate

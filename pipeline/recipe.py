@@ -10,7 +10,7 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from ..benchmarks.gate.policy import Policy, check_limits
@@ -21,7 +21,9 @@ from ..errors import UsageError
 from ..steps.options import TRACES, Calibration, Device, Execution, Proof, Verification, shared
 from ..steps.places import Reads
 from ..steps.step import Step
+from ..steps.strict import STRICT
 from .registry import STEPS
+from .run_files import why_taken
 
 if TYPE_CHECKING:
     from ..steps.context import CalibrationData
@@ -47,6 +49,7 @@ class RecipeStep(BaseModel):
     name: str = Field(
         default="",
         pattern=r"^[a-z0-9][a-z0-9._-]*$|^$",
+        max_length=200,
         description="directory of the step; default: its kind",
     )
     source: str = Field(
@@ -100,9 +103,14 @@ class Gate(Policy):
 class Recipe(BaseModel):
     """A whole recipe."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
-    name: str = Field(default="recipe", description="name of the recipe and of its run directory")
+    name: str = Field(
+        default="recipe",
+        min_length=1,
+        description="name of the recipe and of its run directory; a file that has none gives its "
+        "own name",
+    )
     model: Annotated[str, Reads()] = Field(
         default=BUILTIN_MODEL, description="model directory, hub id, or builtin:tiny-reasoner"
     )
@@ -139,6 +147,9 @@ class Recipe(BaseModel):
         for index, (step, name) in enumerate(zip(self.steps, self.step_names, strict=True)):
             if name in known:
                 message = f"two steps are called `{name}`: give one of them another `name`"
+                raise _name_error(message, "steps", index)
+            if why := why_taken(name, self.step_names):
+                message = f"a step cannot be called `{name}`: {why}; give it another `name`"
                 raise _name_error(message, "steps", index)
             if step.source and step.source not in known:
                 message = f"step `{name}` reads `{step.source}`, which is no step before it"

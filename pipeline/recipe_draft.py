@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import indent
 
-import yaml
-
 from ..benchmarks.llama_cpp import can_measure
 from ..checkpoints.config import BUILTIN_MODEL, model_path, resolve
 from ..data.sources import Source
+from ..documents import parse_yaml, to_yaml
 from ..models import FORMATS, PORTABLE
 from ..steps.options import AUTO, PROMPTS, REASONING
 from ..steps.state import checkpoint_state
@@ -79,7 +78,7 @@ class Draft:
         Raises:
             ValidationError: an answer cannot be used.
         """
-        return Recipe.model_validate(yaml.safe_load(self.text(FILE)))
+        return Recipe.model_validate(parse_yaml(self.text(FILE), FILE, "")[1])
 
     def text(self, file: str) -> str:
         """The recipe as YAML.
@@ -192,4 +191,5 @@ def suited(draft: Draft) -> Draft:
 
 def _scalar(text: str) -> str:
     """A text as a value in YAML."""
-    return text if PLAIN.fullmatch(text) else json.dumps(text)
+    is_text = PLAIN.fullmatch(text) and to_yaml(text).startswith(text)  # no number, no `null`
+    return text if is_text else json.dumps(text)

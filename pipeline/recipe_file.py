@@ -59,7 +59,7 @@ def is_recipe(text: str) -> bool:
 
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Read and check a recipe.
+    """Read and check a recipe. One without a name has that of its file.
 
     Args:
         path: a YAML file, or the name of a recipe that ships with edgewright.
@@ -87,6 +87,7 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
             "`edgewright recipe schema` lists all options",
         )
     changes = [(_override(data, override), override) for override in overrides]
+    data.setdefault("name", path.stem)
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:

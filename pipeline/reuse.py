@@ -16,6 +16,7 @@ from ..console import console
 from ..steps.workspace import differences
 from .fingerprint import fingerprint
 from .ledger import Ledger
+from .run_files import SAMPLES
 
 __all__ = ["Reuse"]
 
@@ -93,8 +94,8 @@ class Reuse:
         return None
 
     def _copy_samples(self, donor: Path, entry: Mapping[str, Any]) -> None:
-        samples = self.ledger.path.parent / "samples"
-        for file in (donor / "samples").glob(f"{entry['name']}.json*"):
+        samples = self.ledger.path.parent / SAMPLES
+        for file in (donor / SAMPLES).glob(f"{entry['name']}.json*"):
             samples.mkdir(exist_ok=True)
             copy_file(file, samples / file.name)
 

@@ -27,8 +27,10 @@ from ..checkpoints.hashing import content_hash
 from ..checkpoints.loading import pick_device
 from ..checkpoints.own_files import check_output
 from ..console import console
+from ..errors import UsageError
 from ..export.options import ExportOptions
 from ..models import FORMATS
+from ..redaction import redacted
 from ..steps.context import StepContext
 from ..steps.memory_check import Alternative, require_memory
 from ..steps.own_text import OwnText
@@ -73,13 +75,16 @@ def run_recipe(
             conditions.
 
     Raises:
+        UsageError: `out` holds the run of another recipe.
         EdgewrightError: an error of a step. Finished steps stay, and the same command resumes.
     """
     require_one_process("a recipe runs")
+    earlier = Ledger(out) if fresh else Ledger.load(out)
+    _check_name(recipe, earlier)
     rows = plan_recipe(recipe)
     refuse(rows)
     _check_programs(recipe)
-    _check_memory(recipe, rows, Ledger(out) if fresh else Ledger.load(out))
+    _check_memory(recipe, rows, earlier)
     model = resolve(model_path(recipe.model))
     recipe = with_default_data(recipe, model)
     _begin(recipe, out, fresh=fresh)
@@ -100,6 +105,21 @@ def run_recipe(
     for note in [*missing_tasks(run.metrics()), *unconfined_tasks(run.contexts())]:
         console.print(f"[bold yellow]warning:[/] {note}", highlight=False)
     return run.ledger.data
+
+
+def _check_name(recipe: Recipe, earlier: Ledger) -> None:
+    """Refuse to replace the results of another recipe, which has another name.
+
+    Raises:
+        UsageError: the earlier run in the directory is of one.
+    """
+    name = (earlier.data.get("recipe") or {}).get("name", "")
+    if name not in ("", redacted(recipe.name)):
+        raise UsageError(
+            f"{earlier.path.parent}: holds the run of the recipe `{name}`, and this is "
+            f"`{recipe.name}`",
+            "give another --out; or --fresh, which removes that run",
+        )
 
 
 def _check_programs(recipe: Recipe) -> None:

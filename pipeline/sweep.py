@@ -22,20 +22,22 @@ from typing import Any
 from ..benchmarks.report.compare import write_sweep_report
 from ..benchmarks.report.pareto import nearest_to_ideal, pareto_optimal
 from ..checkpoints.atomic_files import write_json
-from ..checkpoints.config import model_path, resolve
 from ..checkpoints.disk import writing
 from ..console import console
 from ..data.shortfall import shortfall
 from ..errors import EdgewrightError, NotWritten, UsageError
 from ..redaction import redacted
 from ..steps.workspace import differences
-from .defaults import with_default_data
-from .named_inputs import check_inputs
-from .recipe import Recipe
 from .recipe_file import load_recipe
 from .run import run_recipe
-from .sweep_objectives import Objective, default_objectives, objective_values
+from .sweep_objectives import (
+    Objective,
+    check_objectives,
+    default_objectives,
+    objective_values,
+)
 from .sweep_options import SweepOptions
+from .sweep_recipes import trial_recipe, varied_recipes, with_data
 from .sweep_study import STUDY, altered, check_trials, open_study, parameters_key, trial_folder
 
 __all__ = ["run_sweep"]
@@ -67,10 +69,12 @@ def run_sweep(
         EdgewrightError: Optuna is not installed, or no trial succeeded.
     """
     optuna = _optuna()
-    recipe = _check_values(path, settings, options)
-    objectives = tuple(map(Objective.parse, options.objective)) or default_objectives(
-        with_default_data(recipe, resolve(model_path(recipe.model), config_only=True))
-    )
+    asked = tuple(map(Objective.parse, options.objective))
+    recipe = load_recipe(path, settings)
+    varied = list(varied_recipes(path, settings, options.vary))
+    objectives = asked or default_objectives(with_data(recipe))
+    for one in varied:
+        check_objectives(objectives, with_data(one))
     out.mkdir(parents=True, exist_ok=True)
     with writing(out / STUDY):
         sweep = _Sweep(optuna, path, settings, options, objectives, out, command)
@@ -78,16 +82,6 @@ def run_sweep(
         for trial, chosen in sweep.next_trials():
             sweep.run_trial(trial, chosen)
         return sweep.conclude(recipe.name)
-
-
-def _check_values(path: Path, settings: Sequence[str], options: SweepOptions) -> Recipe:
-    """The recipe, after each value was tried in it beside the first values of the other keys."""
-    firsts = {key: values[0] for key, values in options.vary.items()}
-    for key, values in options.vary.items():
-        for value in values:
-            chosen = itertools.starmap(_setting, (firsts | {key: value}).items())
-            check_inputs(load_recipe(path, [*settings, *chosen]))
-    return load_recipe(path, settings)
 
 
 def _optuna() -> Any:
@@ -99,10 +93,6 @@ def _optuna() -> Any:
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
-
-
-def _setting(key: str, value: Any) -> str:
-    return f"{key}={json.dumps(value)}"
 
 
 class _Sweep:
@@ -235,9 +225,7 @@ class _Sweep:
         shown = ", ".join(f"{key}={value}" for key, value in chosen.items())
         console.print(f"[bold]trial {len(self.finished()) + 1}[/] {shown}", highlight=False)
         try:
-            recipe = load_recipe(
-                self.path, [*self.settings, *itertools.starmap(_setting, chosen.items())]
-            )
+            recipe = trial_recipe(self.path, self.settings, chosen)
             ledger = run_recipe(
                 recipe, folder, self.command, donors=sorted(folder.parent.glob("*"))
             )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..benchmarks.measured_names import why_unmeasured
+from ..benchmarks.metric_conditions import TARGET
 from ..benchmarks.metrics import PREDICTED, require
 from ..errors import UsageError
+from .named_inputs import measured_of
 from .recipe import Recipe
 
-__all__ = ["Objective", "default_objectives", "objective_values"]
+__all__ = ["Objective", "check_objectives", "default_objectives", "objective_values"]
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,11 @@ class Objective:
         """Read `METRIC`, or `METRIC:min` or `METRIC:max` where the direction is not declared.
 
         Raises:
-            UsageError: the metric is not declared, or has no direction, and the text gives none.
+            UsageError: the metric is not declared; or it has no direction, and the text gives none.
         """
         if text.endswith((":min", ":max")):
             metric, _, direction = text.rpartition(":")
+            require(metric, f"--objective {text}")
             return cls(metric, direction == "min")
         better = require(text, f"--objective {text}").better
         if better == "unknown":
@@ -65,6 +69,22 @@ def default_objectives(recipe: Recipe) -> tuple[Objective, ...]:
         )
     speed = ["decode_tok_s/p50"] if evaluate.latency else []
     return tuple(map(Objective.parse, [quality, *speed, "size_bytes"]))
+
+
+def check_objectives(objectives: Sequence[Objective], recipe: Recipe) -> None:
+    """Accept objectives that a run of the recipe measures, as far as the recipe says.
+
+    Raises:
+        UsageError: it does not measure one of them.
+    """
+    measured = measured_of(recipe, recipe.gate.candidate if recipe.gate else recipe.step_names[-1])
+    for one in objectives:
+        predicted = require(one.metric, "--objective").conditions == TARGET
+        untold = "the recipe has no `target`" if predicted and recipe.target is None else ""
+        if why := untold or why_unmeasured(one.metric, measured):
+            raise UsageError(
+                f"--objective {one.metric}: {why}", "measure it, or name another --objective"
+            )
 
 
 def objective_values(ledger: Mapping[str, Any]) -> dict[str, float]:

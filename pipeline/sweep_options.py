@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from ..documents import parse_yaml
 from ..errors import UsageError
 from ..steps.options import Cli, Execution, shared
 from ..steps.panels import Panels
 from ..steps.places import Reads
+from ..steps.strict import STRICT
 
 __all__ = ["SweepOptions", "parse_vary"]
 
@@ -20,7 +22,7 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list[Any]]:
     """Values to try, by recipe key, from `KEY=VALUE,VALUE` strings. Values are YAML.
 
     Raises:
-        UsageError: no values, or a key given twice.
+        UsageError: no values, a value that is a date, or a key given twice.
     """
     vary: dict[str, list[Any]] = {}
     for text in texts:
@@ -34,6 +36,10 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list[Any]]:
             )
         if key in vary:
             raise UsageError(f"--vary {key} is given twice", "list all of its values in one")
+        try:
+            json.dumps(values)  # as a trial keeps them
+        except TypeError as error:
+            raise UsageError(f"--vary {text}: {error}", "write dates in quotes") from error
         vary[key] = values
     if not vary:
         raise UsageError("nothing to vary", "give --vary KEY=VALUE,VALUE at least once")
@@ -43,17 +49,17 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list[Any]]:
 class SweepOptions(BaseModel):
     """Which options vary, which metrics count, and when to stop."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels("How it runs", common=("vary", "trials", "minutes", "objective"))
 
     vary: Annotated[dict[str, list[Any]], Cli(takes=list[str]), Reads()] = Field(
         description="KEY=VALUE,VALUE: values to try; the key is written as in --set; repeatable"
     )
     trials: int = Field(
-        default=20, description="combinations to try at most; all of them, if there are fewer"
+        default=20, gt=0, description="combinations to try at most; all of them, if there are fewer"
     )
     minutes: Annotated[float | None, Cli("--budget")] = Field(
-        default=None, description="minutes after which no new trial starts"
+        default=None, gt=0, description="minutes after which no new trial starts"
     )
     objective: tuple[str, ...] = Field(
         default=(),

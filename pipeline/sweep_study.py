@@ -16,6 +16,7 @@ from typing import Any
 from ..benchmarks.ledger_files import changed_samples, read_ledger
 from ..checkpoints.disk import disk_error, is_full
 from ..checkpoints.hashing import content_hash
+from ..checkpoints.outputs import LEDGER
 from ..checkpoints.sealed import Damaged
 from ..errors import EdgewrightError
 from .sweep_objectives import Objective, objective_values
@@ -76,7 +77,7 @@ def altered(folder: Path) -> Path | None:
     Args:
         folder: the directory of the run.
     """
-    file = folder / "ledger.json"
+    file = folder / LEDGER
     if not file.is_file():
         return None
     for entry in read_ledger(file)["steps"]:
@@ -104,7 +105,7 @@ def check_trials(out: Path, trials: Iterable[Any], objectives: Sequence[Objectiv
         folder = out / trial.user_attrs["run"]
         if folder != trial_folder(out, trial.params):
             raise Damaged(out / STUDY, f"trial {trial.number} is not the run in {folder}", HINT)
-        file = folder / "ledger.json"
+        file = folder / LEDGER
         if not trial.values or not file.is_file():
             continue
         ledger = read_ledger(file)

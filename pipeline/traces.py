@@ -12,7 +12,7 @@ from ..benchmarks.traces.traces import WORK, make_traces
 from ..checkpoints.config import model_path, resolve
 from ..checkpoints.hashing import content_hash, file_hash
 from ..checkpoints.loading import pick_device
-from ..checkpoints.outputs import RECORD, RECORD_MARKS, Output, check_own
+from ..checkpoints.outputs import RECORD, RECORD_MARKS, Output, beside, check_own
 from ..checkpoints.sealed import Damaged, read_sealed, write_sealed
 from ..console import console
 from ..errors import EdgewrightError, UsageError
@@ -22,6 +22,7 @@ from ..steps.workspace import remove_workspace
 from .fingerprint import MEASURE_CODE, code_version, data_hashes, fingerprint
 from .processes import require_one_process
 from .recipe import Recipe
+from .run_files import TRACES_FILE
 
 __all__ = ["make_recipe_traces", "run_traces"]
 
@@ -42,7 +43,7 @@ def make_recipe_traces(recipe: Recipe, out: Path) -> tuple[Recipe, dict[str, Any
     """
     if recipe.traces is None:
         return recipe, None
-    file = out / f"{TRACES}.jsonl"
+    file = out / TRACES_FILE
     console.print(f"[bold]{TRACES}[/] of {recipe.traces.prompts}")
     check = recipe.memory_check
     report = run_traces(
@@ -116,7 +117,7 @@ def run_traces(
 
 def _own_record(out: Path) -> Path:
     """The record of traces; both files are edgewright's own, if they are there."""
-    record = out.with_suffix(RECORD)
+    record = beside(out, RECORD)
     check_own([Output("--out", out, "traces"), Output("--out", record, "record", RECORD_MARKS)])
     return record
 

@@ -33,6 +33,8 @@ def reason(error: Mapping[str, Any]) -> str:
         whole = "whole " if error["type"].startswith("int") else ""
         share = ", such as 0.25" if "%" in str(error["input"]) else ""
         return f"{error['input']!r:.40} is no {whole}number{share}"
+    if error["type"] == "string_type" and isinstance(error["input"], float | int):
+        return f"{error['input']!r:.40} is no text: write it in quotes"
     if error["type"] == "missing":
         return "is missing"
     text = str(error["msg"]).removeprefix("Value error, ")

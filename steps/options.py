@@ -12,12 +12,13 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from ..data.kinds import USAGE
 from ..data.rows import BadRows
 from .panels import EXPERT, Panels
 from .places import Reads
+from .strict import STRICT
 
 __all__ = [
     "AUTO",
@@ -45,6 +46,8 @@ REASONING = "builtin:reasoning"
 """The task of the built-in model."""
 PROMPTS = "builtin:prompts"
 """The built-in prompts as plain text."""
+MOST_GIB = 1e6
+"""More memory than any machine has."""
 Device = Literal["auto", "cpu", "cuda"]
 Proof = Literal["auto", "stock", "streamed"]
 
@@ -101,7 +104,7 @@ def shared(model: type[BaseModel], name: str) -> Any:
 class Calibration(BaseModel):
     """Text on which pruning and quantization measure activations."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels("Calibration text", common=("source",), expert=("bad_rows",))
 
     source: Annotated[str, Cli("--calibration"), Reads()] = Field(
@@ -121,7 +124,7 @@ class Calibration(BaseModel):
 class Execution(BaseModel):
     """Where and with which random numbers a verb runs."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels("How it runs")
 
     seed: int = Field(default=0, description="seed of all random numbers")
@@ -138,7 +141,7 @@ class Execution(BaseModel):
 class Verification(BaseModel):
     """How much memory a step may use for activations, and how a pruned model is verified."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels(EXPERT)
 
     proof: Proof = Field(
@@ -147,7 +150,10 @@ class Verification(BaseModel):
         "(streamed), or as memory allows (auto)",
     )
     activation_budget: float = Field(
-        default=1.0, ge=0, description="GiB of hidden states kept in memory; the rest goes to disk"
+        default=1.0,
+        ge=0,
+        le=MOST_GIB,
+        description="GiB of hidden states kept in memory; the rest goes to disk",
     )
 
     @property

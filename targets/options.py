@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from ..models.kv_cache import KvCache
 from ..steps.options import Cli
 from ..steps.panels import COMMON, Panels
 from ..steps.places import Reads
+from ..steps.strict import STRICT
 
 __all__ = [
     "AcceptanceOptions",
@@ -26,7 +27,7 @@ __all__ = [
 class DeviceLoad(BaseModel):
     """How a device will use a model; memory and speed are predicted for this."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels("Load on the device", common=("context",))
 
     context: int = Field(default=2048, description="tokens in the KV cache on the device")
@@ -41,7 +42,7 @@ class DeviceLoad(BaseModel):
 class PlannedPrecision(BaseModel):
     """The precision that a plan is for."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels(COMMON)
 
     precision: Literal["fp16", "int8", "int4"] | None = Field(
@@ -54,7 +55,7 @@ class PlannedPrecision(BaseModel):
 class DraftOptions(BaseModel):
     """A smaller model that proposes tokens which the model checks (speculative decoding)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels("Speculative decoding with a draft model")
 
     draft: Annotated[str | None, Reads()] = Field(
@@ -92,7 +93,7 @@ class CheckOptions(DeviceLoad):
 class BundleOptions(BaseModel):
     """Limits of what a device runs from a bundle: the TensorRT engine, or llama-server."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels("Load on the device")
 
     prompt: int = Field(
@@ -112,7 +113,7 @@ class BundleOptions(BaseModel):
 class DeployOptions(BaseModel):
     """What is done on the device."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels(
         "On the device",
         common=("runtime",),
@@ -156,7 +157,7 @@ class DeployOptions(BaseModel):
 class AcceptanceOptions(BaseModel):
     """What a new version has to show on the device before it becomes the current one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels("Verdict on the device")
 
     answers: bool = Field(
@@ -185,7 +186,7 @@ class AcceptanceOptions(BaseModel):
 class HostOptions(BaseModel):
     """How a device is reached over SSH."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels("SSH", common=("host",))
 
     host: str = Field(default="", description="USER@HOST; without it, give --out")

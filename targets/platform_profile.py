@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from ..models import FORMATS
+from ..steps.strict import STRICT
 
 __all__ = [
     "AttentionShape",
@@ -22,7 +23,7 @@ __all__ = [
 class StrictModel(BaseModel):
     """A part of a profile. Fields that it does not have are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
 
 class JetPack(StrictModel):

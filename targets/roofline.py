@@ -23,10 +23,11 @@ from functools import cache
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from ..models import Architecture
 from ..models.footprint import head_bytes, mixture_work
+from ..steps.strict import STRICT
 
 __all__ = [
     "DECODE_TERMS",
@@ -104,7 +105,7 @@ class TokenPass:
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
 
 class Hardware(_Strict):

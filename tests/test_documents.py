@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.documents import in_hand, parse_json, parse_yaml, read_object, read_text
+from edgewright.documents import in_hand, parse_json, parse_yaml, read_object, read_text, to_yaml
 from edgewright.errors import UsageError
 
 ALIASES = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
@@ -69,6 +69,27 @@ def test_ordinary_documents_are_read() -> None:
     assert parse_yaml("", "", "") == (None, None)
     deep = "[" * 90 + "]" * 90
     assert parse_json(deep, "", "") == parse_yaml(deep, "", "")[1]
+
+
+def test_what_aliases_stand_for_is_not_shared() -> None:
+    found = parse_yaml("a: &x {b: [1]}\nc: *x\nd: {<<: *x}", "", "")[1]
+    found["a"]["b"].append(2)
+    assert found == {"a": {"b": [1, 2]}, "c": {"b": [1]}, "d": {"b": [1]}}
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1e-3", 0.001), ("1E4", 1e4), ("-2.5e+1", -25.0), (".5e1", 5.0), ("1.e2", 100.0)],
+)
+def test_numbers_of_yaml_1_2(text: str, number: float) -> None:
+    assert parse_yaml(f"[{text}, '{text}']", "", "")[1] == [number, text]
+    assert to_yaml({"b": text, "a": [number]}).startswith(f"b: '{text}'\na:")
+    assert parse_yaml(to_yaml([text, number]), "", "")[1] == [text, number]
+
+
+@pytest.mark.parametrize("text", ["1e", "e3", "1e3x", "1_0e", "v1e3", "1e3 4", "1-e3"])
+def test_what_only_begins_like_a_number_is_text(text: str) -> None:
+    assert parse_yaml(text, "", "")[1] == text
 
 
 def test_a_file_that_never_ends_is_not_opened(tmp_path: Path) -> None:

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from ...steps.options import Cli, Execution, shared
 from ...steps.panels import Panels
 from ...steps.places import Reads
+from ...steps.strict import STRICT
 
 __all__ = ["Load", "LoadOptions"]
 
 Concurrency = Annotated[int, Field(ge=1, le=1024)]
-Rate = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=True)]
 DEFAULT_CONCURRENCY = (1, 4, 16)
 FEWEST_REQUESTS = 10
 
@@ -44,7 +45,7 @@ class Load:
 class LoadOptions(BaseModel):
     """The requests that a server is measured with."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels("Measuring a server (URL)")
 
     concurrency: Annotated[tuple[Concurrency, ...], Cli(separator=",")] = Field(

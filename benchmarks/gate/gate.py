@@ -17,14 +17,15 @@ The confidence is that of one check: ten limits at 0.95 are ten chances to fail 
 
 Intervals are paired bootstraps over problems or windows (`bootstrap`). Metrics without samples
 (sizes, latencies, measurements of an older edgewright) are decided on their value alone. Two sides
-with equal samples pass.
+with equal samples pass. There is no ratio to a baseline of zero: the candidate itself is then
+compared with the limit times the baseline, which is zero.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,7 @@ FEW = 20
 """With fewer samples, even equal answers of both sides leave room for one in seven that differ."""
 ROUNDING = 1e-12
 """Relative tolerance of a limit: the rounding of floats must not decide."""
+NO_RATIO = "the baseline is 0, to which there is no ratio: the candidate is compared with 0"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Check:
     candidate: float
     limit: str
     observed: float | None
-    """The ratio, drop or value that is bounded; None for a ratio to zero, which always fails."""
+    """The ratio, drop or value that is bounded; None for a ratio to a baseline of zero."""
     verdict: str
     """`pass`, `fail` or `inconclusive`."""
     interval: tuple[float | None, float | None] | None = None
@@ -104,6 +106,12 @@ class _Bound:
         if self.quantity == "drop":
             return old - new
         return new / old if old else None
+
+    def holds(self, new: float, observed: float | None) -> bool:
+        """Whether the values alone are within the limit; a ratio to zero bounds the candidate."""
+        if observed is None:
+            return replace(self, limit=0.0).excess(new) <= 0
+        return self.excess(observed) <= 0
 
 
 @dataclass(frozen=True)
@@ -231,9 +239,10 @@ def _checks(
             check = Check(name, old, new, bound.label, observed, "", note=note)
             checks.append(_decide(check, bound, resampled, policy))
         else:
-            passed = observed is not None and bound.excess(observed) <= 0
-            verdict = "pass" if passed else "fail"
-            checks.append(Check(name, old, new, bound.label, observed, verdict, note=note))
+            verdict = "pass" if bound.holds(new, observed) else "fail"
+            notes = [NO_RATIO if observed is None else "", note]
+            why = "; ".join(filter(None, notes))
+            checks.append(Check(name, old, new, bound.label, observed, verdict, note=why))
     return checks
 
 

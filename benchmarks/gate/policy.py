@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ...documents import YAML_BYTES, parse_yaml, read_text
 from ...errors import UsageError, nearest
 from ...steps.option_errors import reason
+from ...steps.strict import STRICT
 from ..metrics import find, require, why_impossible
 
 __all__ = ["Limit", "Policy", "check_limits", "load_policy"]
@@ -21,7 +22,7 @@ EXAMPLE = "e.g. accuracy/reasoning: {max_drop: 0.01}"
 class Limit(BaseModel):
     """The limits of one metric; a ratio is candidate / baseline, a drop is baseline - candidate."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = STRICT | ConfigDict(strict=True)
 
     min_ratio: float | None = Field(
         default=None,
@@ -67,7 +68,7 @@ class Limit(BaseModel):
 class Policy(BaseModel):
     """The limits, and the rule that decides on them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
     limits: dict[str, Limit] = Field(
         default_factory=dict,

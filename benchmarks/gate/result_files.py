@@ -43,7 +43,7 @@ def interval_rule(confidence: float) -> str:
 
 def explain(check: Mapping[str, Any]) -> str:
     """One sentence: observed value, interval, limit, and how many samples would decide."""
-    text = "no ratio to a baseline of zero"
+    text = "no ratio"
     if check["observed"] is not None:
         text = f"observed {check['observed']:.4g}"
     if check.get("interval"):

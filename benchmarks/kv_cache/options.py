@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from ...data.rows import BadRows
 from ...steps.options import Calibration, Cli, shared
 from ...steps.panels import Panels
 from ...steps.places import Reads
+from ...steps.strict import STRICT
 
 __all__ = ["KvOptions"]
 
@@ -17,7 +18,7 @@ __all__ = ["KvOptions"]
 class KvOptions(BaseModel):
     """Which caches to compare, and on which text and tasks."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels(
         "Tasks and texts", common=("bits", "perplexity", "tasks"), expert=("bad_rows",)
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...checkpoints.atomic_files import write_text
+from ...checkpoints.outputs import LEDGER, REPORTS
 from ...errors import UsageError
 from ..gate.result_files import interval_text
 from ..ledger_files import read_ledger
@@ -51,23 +52,45 @@ def compare_runs(names: Sequence[str]) -> dict[str, Any]:
     """
     if len(names) < 2:
         raise UsageError("one run is nothing to compare", "give two or more: RUN or RUN:STEP")
-    rows = [_row(name) for name in names]
+    rows = _named([_row(name) for name in names])
     measured = [load_measurement(row["from"]) for row in rows]
     return {"rows": rows, "against_first": [differences(one, measured[0]) for one in measured[1:]]}
 
 
 def _row(name: str) -> dict[str, Any]:
     folder, _, wanted = name.rpartition(":")
-    if not folder or (Path(name) / "ledger.json").is_file():
+    if not folder or (Path(name) / LEDGER).is_file():
         folder = name
         wanted = ""
-    ledger = read_ledger(Path(folder) / "ledger.json")
+    ledger = read_ledger(Path(folder) / LEDGER)
     step = end_step(ledger, wanted)
     if step is None:
         steps = ", ".join(map(name_of, steps_of(ledger)))
         raise UsageError(f"{name}: no such step", f"steps: {steps}")
-    run = Path(folder).resolve().name
-    return {**step, "name": f"{run}:{name_of(step)}", "from": f"{folder}:{name_of(step)}"}
+    return {**step, "from": f"{folder}:{name_of(step)}"}
+
+
+def _named(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, each with a name of its own: run and step, and a number if it was given before."""
+    folders = [Path(row["from"].rpartition(":")[0]).resolve() for row in rows]
+    names = [
+        f"{_short(folder, folders)}:{name_of(row)}"
+        for folder, row in zip(folders, rows, strict=True)
+    ]
+    times = [names[: at + 1].count(name) for at, name in enumerate(names)]
+    return [
+        {**row, "name": name if count == 1 else f"{name} ({count})"}
+        for row, name, count in zip(rows, names, times, strict=True)
+    ]
+
+
+def _short(folder: Path, folders: Sequence[Path]) -> str:
+    """The shortest end of a path that no other one of these paths has."""
+    for count in range(1, len(folder.parts)):
+        end = folder.parts[-count:]
+        if all(other == folder or other.parts[-count:] != end for other in folders):
+            return "/".join(end)
+    return str(folder)
 
 
 def end_step(ledger: Record, wanted: str = "") -> dict[str, Any] | None:
@@ -164,7 +187,7 @@ def write_sweep_report(out: Path, sweep: Mapping[str, Any]) -> list[Path]:
     trials = sweep["trials"]
     runs = []
     for number, trial in enumerate(trials, 1):
-        ledger = out / trial["run"] / "ledger.json"
+        ledger = out / trial["run"] / LEDGER
         step = end_step(read_ledger(ledger)) if trial["values"] and ledger.is_file() else None
         if step:
             runs.append({**step, "name": str(number), "details": {}})
@@ -181,7 +204,7 @@ def write_sweep_report(out: Path, sweep: Mapping[str, Any]) -> list[Path]:
             " in one. Every trial is a run with its own report."
         ],
     }
-    return _write(view, runs, out / "report.html", out / "report.md")
+    return _write(view, runs, *(out / name for name in REPORTS))
 
 
 def _trials_table(sweep: Mapping[str, Any]) -> ReportTable:

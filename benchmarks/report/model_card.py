@@ -6,12 +6,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from ...checkpoints.artifacts import is_artifact, is_gguf, is_graph
 from ...checkpoints.atomic_files import write_text
 from ...checkpoints.hashing import CARD
-from ...documents import YAML_BYTES, parse_yaml
+from ...documents import YAML_BYTES, parse_yaml, to_yaml
 from ...errors import UsageError
 from ...steps.step import Step
 from ..plain_text import plain
@@ -69,7 +67,7 @@ def write_card(
         rows=_rows(entry, baseline),
         conditions=conditions,
         notes=[f"step: {step.kind}", *map(str, entry["notes"])],
-        options=yaml.safe_dump({step.kind: options}, sort_keys=False, allow_unicode=True),
+        options=to_yaml({step.kind: options}),
         command=command,
         snippets=snippets_for(folder, config),
         folder=folder.name,

@@ -14,9 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from ...checkpoints.atomic_files import write_text
+from ...checkpoints.outputs import LEDGER, REPORTS
+from ...documents import to_yaml
 from ..gate.result_files import interval_text
 from ..ledger_files import read_ledger
 from ..metrics import ACCURACY, HEADLINES, find, format_value
@@ -85,10 +85,10 @@ def write_report(run_dir: Path) -> list[Path]:
         UsageError: there is no ledger, it is damaged, or another version of edgewright wrote it.
         EdgewrightError: the report cannot be written.
     """
-    ledger = read_ledger(run_dir / "ledger.json")
+    ledger = read_ledger(run_dir / LEDGER)
     files = RunFiles.read(run_dir, ledger)
     paths = []
-    for name, render in (("report.html", render_html), ("report.md", render_markdown)):
+    for name, render in zip(REPORTS, (render_html, render_markdown), strict=True):
         write_text(run_dir / name, render(ledger, files))
         paths.append(run_dir / name)
     return paths
@@ -201,7 +201,7 @@ def _notes(step: Record) -> list[str]:
 def _yaml(recipe: Any) -> str:
     if isinstance(recipe, str):
         return recipe
-    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    return to_yaml(recipe)
 
 
 def _ends(ledger: Record) -> tuple[Record, Record]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from ...steps.panels import Panels
 from ...steps.places import Reads
+from ...steps.strict import STRICT
 
 __all__ = ["ChoiceRules", "TracesOptions"]
 
@@ -15,7 +16,7 @@ __all__ = ["ChoiceRules", "TracesOptions"]
 class ChoiceRules(BaseModel):
     """Which chains of thought are kept."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels("Which chains are kept")
 
     accept: Literal["both", "verified", "majority"] = Field(
@@ -48,7 +49,7 @@ class ChoiceRules(BaseModel):
 class TracesOptions(ChoiceRules):
     """Which questions a teacher answers, and how it samples its chains of thought."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels("Sampling", common=("prompts", "limit", "chains"))
 
     prompts: Annotated[str, Reads()] = Field(

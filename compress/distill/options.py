@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
 from ...checkpoints.scheme import Scheme
 from ...data.rows import BadRows
 from ...steps.options import AUTO, Calibration, Cli, shared
 from ...steps.panels import Panels
 from ...steps.places import Reads, Writes
+from ...steps.strict import STRICT
 from ..prune.options import PruneOptions
 from .stage_options import Divergence, EarlyStopOptions, Stage, StageFlags, usual_steps
 
@@ -27,12 +28,14 @@ __all__ = [
 ]
 
 Tracker = Literal["tensorboard", "trackio", "wandb"]
+LAST_GOOD = "last-good"
+"""Ending of the directory beside an output that has the last student whose loss was finite."""
 
 
 class LoraOptions(BaseModel):
     """Which matrices get low-rank adapters, and of which size."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels("Adapters (LoRA)")
 
     r: int = Field(default=16, gt=0, description="rank of the adapters")
@@ -49,7 +52,7 @@ class LoraOptions(BaseModel):
 class QatOptions(BaseModel):
     """Quantization-aware training: the grid that weights are rounded to while they are trained."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels("Quantization-aware training")
 
     bits: Literal[2, 4, 8] = Field(default=4, description="bits per weight")
@@ -74,7 +77,7 @@ class QatOptions(BaseModel):
 class TeacherCacheOptions(BaseModel):
     """Where a teacher's logits are kept, and how many per token."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels("Teacher's logits on disk")
 
     path: Annotated[str, Writes("cache")] = Field(
@@ -108,7 +111,7 @@ def _usual_stages(known: dict[str, Any]) -> tuple[Stage, ...]:
 class DistillOptions(BaseModel):
     """Which student learns from which teacher, on which data, in which stages."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels(
         "Training",
         common=("teacher", "data"),

@@ -20,7 +20,7 @@ from ...steps.context import StepContext, StepResult
 from ...steps.workspace import workspace
 from .attention import summarize_maps
 from .checks import SharedVocabulary, check_sharded, shared_vocabulary
-from .options import DistillOptions
+from .options import LAST_GOOD, DistillOptions
 from .prepared_objective import NotFinite
 from .processes import Processes
 from .qat import quantization_block, replace_packed
@@ -100,7 +100,7 @@ def _distill(setup: TrainingSetup, source: Path, out: Path, made: Path) -> StepR
     provenance["steps"] = {name: len(curve) for name, curve in setup.saves.losses.items()}
     provenance["bf16"] = uses_bf16(options.bf16, setup.device)
     state, config = _written(setup, student, teacher, shared, notes)
-    good = out if failed is None else out.with_name(f"{out.name}.last-good")
+    good = out if failed is None else out.with_name(f"{out.name}.{LAST_GOOD}")
     setup.processes.on_main(
         lambda: write_checkpoint(
             good, state, config, shared.tokenizer, provenance, wrapper=found.folder

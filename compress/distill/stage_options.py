@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, Field, create_model, model_validator
 
 from ...errors import UsageError
 from ...steps.options import Cli
 from ...steps.panels import Panels
 from ...steps.places import Reads
+from ...steps.strict import STRICT
 
 __all__ = ["Divergence", "EarlyStopOptions", "Stage", "StageFlags", "usual_steps"]
 
@@ -30,7 +31,7 @@ def _pair(text: str) -> tuple[int, int]:
 class EarlyStopOptions(BaseModel):
     """When a stage ends before its last step."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels("Early stopping")
 
     patience: int = Field(
@@ -44,7 +45,7 @@ class EarlyStopOptions(BaseModel):
 class Stage(BaseModel):
     """One stage of training: a loss and the number of steps."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
     loss: Literal["hidden", "logits", "labels"] = Field(
         description="hidden: mean squared error of hidden states; logits: KL divergence from the "
@@ -150,7 +151,7 @@ OF_EVERY_LOSS = ("lr", "freeze", "early_stop")
 class _StageSteps(BaseModel):
     """Steps of at most one stage of each loss, in this order."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels(
         "Stages of training", common=("hidden_steps", "logit_steps", "label_steps", "lr")
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from ...steps.options import Cli
 from ...steps.panels import Panels
 from ...steps.places import Reads
+from ...steps.strict import STRICT
 from ..distill.options import DistillOptions
 from ..prune.options import PruneOptions
 
@@ -64,7 +65,7 @@ class RecoverOptions(DistillOptions):
 class IterateOptions(BaseModel):
     """How far to prune, in how many rounds, and how much loss is allowed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels(
         "Measuring between the rounds", common=("rounds", "max_loss_increase")
     )

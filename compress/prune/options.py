@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from ...steps.options import Cli
 from ...steps.panels import Panels
+from ...steps.strict import STRICT
 from .criteria import CRITERIA
 
 __all__ = ["Budget", "PruneOptions", "SparsityMethod"]
@@ -36,7 +37,7 @@ def _criterion_help() -> str:
 class Budget(BaseModel):
     """Limits to meet by removing equal shares of heads and FFN neurons, as small as possible."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels("Until a budget is met")
 
     parameters: Annotated[int | None, Cli("--max-parameters")] = Field(
@@ -73,7 +74,7 @@ class Budget(BaseModel):
 class PruneOptions(BaseModel):
     """What to remove and by which criterion."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels(
         "What to remove, and how", common=("heads", "ffn", "layers", "experts", "criterion")
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from ...checkpoints.scheme import Scheme
 from ...steps.options import Cli
 from ...steps.panels import Panels
+from ...steps.strict import STRICT
 from .rules import Rule, Sensitivity, first_match, parsed_rule
 
 __all__ = ["DAMP", "QuantizeOptions"]
@@ -25,7 +26,7 @@ W8A8 = {"int8": "compressed-tensors", "smoothquant": "modelopt"}
 class QuantizeOptions(BaseModel):
     """How weights are rounded and stored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels(
         "How weights are rounded",
         common=("method", "bits", "group_size", "format"),

@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from ...checkpoints.scheme import Scheme
 from ...errors import UsageError
 from ...steps.panels import Panels
+from ...steps.strict import STRICT
 
 __all__ = [
     "GROUP_SIZES",
@@ -33,7 +34,7 @@ REGEX = "re:"
 class Rule(BaseModel):
     """The bits and group size of layers whose full names match. The first matching rule counts."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
     match: str = Field(
         min_length=1,
@@ -80,7 +81,7 @@ class Rule(BaseModel):
 class Sensitivity(BaseModel):
     """More bits for the matrices that lose most at few bits, within a budget of bytes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels("Other bits for some matrices")
 
     keep_bits: Literal[3, 4, 8] = Field(

@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from ...steps.panels import Panels
 from ...steps.places import Reads
+from ...steps.strict import STRICT
 
 __all__ = ["ServeLimits", "ServeOptions"]
 
@@ -19,7 +20,7 @@ __all__ = ["ServeLimits", "ServeOptions"]
 class ServeOptions(BaseModel):
     """How an artifact is served over HTTP."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels("Speed and memory", common=("host", "port", "api_key_file"))
 
     host: str = Field(default="127.0.0.1", description="address to listen on")
@@ -51,7 +52,7 @@ class ServeOptions(BaseModel):
 class ServeLimits(BaseModel):
     """What one client may ask of the server, and all of them together."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
     panels: ClassVar = Panels("Limits for clients")
 
     max_waiting: int = Field(

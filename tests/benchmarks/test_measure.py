@@ -11,7 +11,7 @@ import torch
 from edgewright.benchmarks.gate.gate import check_gate
 from edgewright.benchmarks.gate.policy import Policy
 from edgewright.benchmarks.measure import measure
-from edgewright.benchmarks.measurement_files import load_measurement, read_scores
+from edgewright.benchmarks.measurement_files import answers_file, load_measurement, read_scores
 from edgewright.benchmarks.options import EvaluateOptions
 from edgewright.benchmarks.tasks.accuracy import score_text
 from edgewright.benchmarks.tasks.backends import open_backend
@@ -119,3 +119,17 @@ def test_data_that_is_not_there_is_found_before_the_model_is_opened(
     monkeypatch.setattr("edgewright.benchmarks.measure.open_backend", opened)
     with pytest.raises(UsageError, match="no such file: nope"):
         measure(make_model("llama"), EvaluateOptions(**wrong))
+
+
+@pytest.mark.parametrize(
+    ("saved", "answers"),
+    [
+        ("int4.json", "int4.answers.jsonl"),
+        ("v0.2.json", "v0.2.answers.jsonl"),
+        ("m.v1", "m.v1.answers.jsonl"),
+        ("m.txt", "m.txt.answers.jsonl"),
+        ("m", "m.answers.jsonl"),
+    ],
+)
+def test_each_measurement_has_its_own_file_of_answers(saved: str, answers: str) -> None:
+    assert answers_file(Path("runs.d") / saved) == Path("runs.d") / answers

@@ -154,7 +154,7 @@ def test_a_file_is_never_replaced_unasked(cli: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", ["Qwen/Qwen2.5-0.5B@main", "/models/My Model: v2", "./x#y", "org/a[b]"]
+    "model", ["Qwen/Qwen2.5-0.5B@main", "/models/My Model: v2", "./x#y", "org/a[b]", "1e3", "2024"]
 )
 def test_any_name_of_a_model_survives_yaml(model: str) -> None:
     Path("a b[0:9].txt").write_text("text")

@@ -251,6 +251,19 @@ def test_what_is_written_beside_a_file_is_no_file_of_the_user(
         call(verb, **{option: "out.jsonl"})
 
 
+@pytest.mark.parametrize(("verb", "option", "name"), BESIDE)
+def test_files_that_differ_in_their_ending_share_none_beside_them(
+    verb: str, option: str, name: str, work: Path
+) -> None:
+    (work / name).write_text('{"precious": 1}')
+    ending = name.removeprefix("out")
+    for other in ("out.v1", "out.txt"):
+        assert call(verb, **{option: other}) == [verb], "its own file is not there"
+        (work / f"{other}{ending}").write_text('{"precious": 1}')
+        with pytest.raises(UsageError, match=re.escape(f"{other}{ending}")):
+            call(verb, **{option: other})
+
+
 def test_nothing_is_locked_where_nothing_is_written(work: Path) -> None:
     with ExitStack() as stack:
         _in_another_context(stack, work / "out", inside=False)

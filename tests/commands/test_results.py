@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from report_ledger import make_ledger
 
 import edgewright as ew
 from edgewright.commands.results import GateResult, Measurement, Plan, Result, Run, StepResult
+from edgewright.commands.tables import show
 
 EVIL = '<script>alert("x")</script> [bold]x[/bold] & \x1b[31m'
 GATE: dict[str, Any] = {
@@ -50,6 +52,25 @@ BENCH: dict[str, Any] = {
     "context": {},
     "notes": [],
 }
+
+
+def test_no_view_of_the_terminal_shows_a_character_that_it_would_obey(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    evil = "x\x1b[2J\x9b31m\u202e\r\ud800y"
+    gate = json.loads(json.dumps(GATE).replace(json.dumps(EVIL)[1:-1], json.dumps(evil)[1:-1]))
+    gate |= {"missing": [f"perplexity/{evil}"]}
+    gate["checks"][0]["note"] = evil
+    found = {"name": evil, "metrics": {f"odd/{evil}": 1.0}, "context": {}, "notes": [evil]}
+    ledger = make_ledger()
+    ledger["gate"] = gate
+    ledger["steps"][-1]["name"] = gate["candidate"]
+    views = {"gate": gate, "bench": found, "ledger": ledger, "target": {evil: [evil]}}
+    for view, value in views.items():
+        show(value, False, view)
+        shown = capsys.readouterr().out
+        assert "x\N{REPLACEMENT CHARACTER}" in shown and "y" in shown, view
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\ud800]", shown), view
 
 
 class Tags(HTMLParser):

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from edgewright.benchmarks.measurement_files import load_measurement, read_scores
-from edgewright.errors import Refused
+from edgewright.errors import Refused, UsageError
 from edgewright.pipeline.recipe_file import load_recipe
 from edgewright.pipeline.run import run_recipe
 
@@ -97,6 +97,33 @@ def ledger(run: Path) -> dict:
 
 def hashes(run: Path) -> dict[str, str]:
     return {s["name"]: s.get("output_hash", "") for s in ledger(run)["steps"]}
+
+
+def test_nothing_that_a_run_writes_can_name_a_step(finished: Path, recipe_file: Path) -> None:
+    own = {path.name for path in finished.iterdir()} - set(STEPS)
+    assert own >= {"ledger.json", "report.html", "report.md", "samples"}
+    for name in own:
+        with pytest.raises(UsageError, match=r"`steps\.2"):
+            load_recipe(recipe_file, [f"steps.2.name={name}"])
+
+
+def test_the_run_of_another_recipe_is_kept(
+    run_copy: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (run_copy / "ledger.json").read_bytes()
+    other = load_recipe(recipe_file, ["name=other"])
+    with pytest.raises(UsageError, match="holds the run of the recipe `small`, and this is") as no:
+        run_recipe(other, run_copy)
+    assert "--out" in no.value.hint and "--fresh" in no.value.hint
+    assert (run_copy / "ledger.json").read_bytes() == before
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgewright.pipeline.run.make_recipe_traces", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(other, run_copy, fresh=True)
+    assert not (run_copy / "prune").exists(), "--fresh removed the other run"
 
 
 def test_every_step_is_in_the_ledger_with_every_metric(finished):

@@ -44,13 +44,17 @@ def test_objectives_know_which_way_is_better() -> None:
         "perplexity/wiki",
         "predicted/ttft_ms",
         "decode_tok_s/p50",
-        "odd:min",
+        "device/gpu_mhz:min",
     ]
     assert [Objective.parse(text).less for text in texts] == [True, False, True, True, False, True]
-    assert Objective.parse("odd:min").metric == "odd"
+    assert Objective.parse("device/gpu_mhz:max").metric == "device/gpu_mhz"
+    with pytest.raises(UsageError, match="no such metric `odd`"):
+        Objective.parse("odd:min")
 
 
-@pytest.mark.parametrize("texts", [[], ["steps.prune.heads"], ["=1,2"], ["a=1", "a=2"], ["a=[1"]])
+@pytest.mark.parametrize(
+    "texts", [[], ["steps.prune.heads"], ["=1,2"], ["a=1", "a=2"], ["a=[1"], ["a=2020-01-01"]]
+)
 def test_what_is_varied_is_checked(texts: list[str]) -> None:
     with pytest.raises(UsageError):
         parse_vary(texts)
@@ -200,6 +204,34 @@ def test_an_altered_result_is_made_again(recipe_file: Path, tmp_path: Path) -> N
         file.write_bytes(content.replace(b"1", b"2", 1))
         assert run_sweep(recipe_file, [], options, out)["trials"] == found["trials"]
         assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--vary", "steps.quantize.bits=4,8,4"], "--vary steps.quantize.bits: 4 and 4 make"),
+        (["--vary", "steps.prune.heads=0.5,0.25,5e-1"], "0.5 and 0.5 make the same recipe"),
+        (["--vary", "seed=8,'8'"], "8 and 8 make the same recipe"),
+        (["--trials", "0"], "--trials"),
+        (["--trials", "-1"], "--trials"),
+        (["--budget", "0"], "--budget"),
+        (["--budget", "-1"], "--budget"),
+        (["--budget", "nan"], "--budget"),
+        (["--objective", "accuracy/gsm8k"], "measures nothing and not `gsm8k`"),
+        (["--objective", "decode_tok_s/p50"], "`evaluate.latency` is null"),
+        (["--objective", "peak_rss_bytes"], "`evaluate.latency` is null"),
+        (["--objective", "predicted/ttft_ms"], "the recipe has no `target`"),
+        (["--objective", "device/power_w"], "only `deploy` measures it"),
+        (["--objective", "output_tok_s/rate2"], "only `bench` of a server measures it"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_first_trial(
+    cli, recipe_file: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    more = [] if "--vary" in arguments else ["--vary", "steps.quantize.bits=4,8"]
+    code, _, err = cli("sweep", recipe_file, *more, *arguments, "--out", tmp_path / "s")
+    assert code == 2 and words in err, err
+    assert not (tmp_path / "s").exists()
 
 
 def test_the_command_line_and_its_mistakes(cli, recipe_file: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from edgewright.benchmarks.gate.gate import check_gate
 from edgewright.benchmarks.gate.policy import Limit, Policy, load_policy
+from edgewright.benchmarks.gate.result_files import explain
 from edgewright.benchmarks.measurement_files import (
     load_measurement,
     replace_baseline,
@@ -66,8 +67,11 @@ def verdict(new: float, old: float, **limit: float) -> str:
         (0.8, 1.0, {"min_ratio": 0.7, "max_ratio": 0.9, "min": 0.5, "max": 0.85}, "pass"),
         (0.8, 1.0, {"min_ratio": 0.7, "max": 0.75}, "fail"),
         (0.8, 1.0, {"min_ratio": 0.9, "max": 0.85}, "fail"),
-        (0.0, 0.0, {"min_ratio": 0.95}, "fail"),
+        (0.0, 0.0, {"min_ratio": 0.95}, "pass"),
+        (0.9, 0.0, {"min_ratio": 0.95}, "pass"),
+        (0.0, 0.0, {"max_ratio": 0.9, "max_drop": 0.0}, "pass"),
         (1.0, 0.0, {"max_ratio": 1.06}, "fail"),
+        (float("nan"), 0.0, {"min_ratio": 0.95}, "fail"),
         (float("nan"), 1.0, {"min_ratio": 0.95}, "fail"),
         (float("nan"), 1.0, {"max": 5.0}, "fail"),
         (1.0, float("nan"), {"max_ratio": 1.06}, "fail"),
@@ -117,10 +121,11 @@ def test_every_check_is_reported() -> None:
 
 def test_zero_baseline_has_no_ratio() -> None:
     limits = {"accuracy/reasoning": Limit(min_ratio=0.5)}
-    check = gate(measured(accuracy__reasoning=1.0), measured(accuracy__reasoning=0.0), limits)[
-        "checks"
-    ][0]
-    assert (check["observed"], check["verdict"]) == (None, "fail")
+    sides = (measured(accuracy__reasoning=1.0), measured(accuracy__reasoning=0.0))
+    (check,) = gate(*sides, limits)["checks"]
+    assert (check["observed"], check["verdict"]) == (None, "pass")
+    assert "the baseline is 0, to which there is no ratio" in check["note"]
+    assert explain(check).startswith("no ratio, limit ratio >= 0.5; the baseline is 0")
 
 
 def test_default_limits_are_those_of_kinds_both_sides_have() -> None:

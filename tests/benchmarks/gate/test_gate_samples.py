@@ -72,6 +72,12 @@ def test_nothing_right_in_a_draw_is_no_division_by_zero() -> None:
     json.dumps(check, allow_nan=False)
 
 
+@pytest.mark.parametrize("answers", ["0" * 10, "1" * 9 + "0"])
+def test_what_is_not_worse_than_nothing_right_passes(answers: str) -> None:
+    check = gate(answered(answers), answered("0" * 10, "baseline"), min_ratio=0.95)
+    assert (check["verdict"], check["observed"], check["interval"]) == ("pass", None, None)
+
+
 @pytest.mark.parametrize(
     ("kept", "message"),
     [

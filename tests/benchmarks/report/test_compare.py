@@ -78,6 +78,25 @@ def test_runs_are_compared_pairwise_where_they_are_alike(tmp_path: Path) -> None
     assert "problems_hash/sums differs" in found["against_first"][2]["accuracy/sums"]["unlike"]
 
 
+def test_runs_in_directories_of_the_same_name_are_told_apart(cli, tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / place, 150 + 10 * at)
+        for at, place in enumerate(("main/runs/demo", "pr/runs/demo", "demo", "runs/other"))
+    ]
+    found = compare_runs([*map(str, runs), f"{runs[0]}:baseline", str(runs[1])])
+    assert [row["name"] for row in found["rows"]] == [
+        "main/runs/demo:small",
+        "pr/runs/demo:small",
+        f"{tmp_path.name}/demo:small",
+        "other:small",
+        "main/runs/demo:baseline",
+        "pr/runs/demo:small (2)",
+    ]
+    code, out, _ = cli("compare", *runs[:2], "--html", tmp_path / "c.html")
+    assert code == 0 and "against main/runs/demo:small" in out and "pr/runs/demo:small" in out
+    assert "pr/runs/demo:small" in (tmp_path / "c.html").read_text()
+
+
 def test_the_command_line_writes_a_page_and_markdown(cli, tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name, right) for name, right in (("a", 190), ("b", 150))]
     code, out, _ = cli(
