@@ -79,8 +79,7 @@ def run_recipe(
         EdgewrightError: an error of a step. Finished steps stay, and the same command resumes.
     """
     require_one_process("a recipe runs")
-    earlier = Ledger(out) if fresh else Ledger.load(out)
-    _check_name(recipe, earlier)
+    earlier = Ledger(out) if fresh else _earlier_run(recipe, out)
     rows = plan_recipe(recipe)
     refuse(rows)
     _check_programs(recipe)
@@ -107,12 +106,13 @@ def run_recipe(
     return run.ledger.data
 
 
-def _check_name(recipe: Recipe, earlier: Ledger) -> None:
-    """Refuse to replace the results of another recipe, which has another name.
+def _earlier_run(recipe: Recipe, out: Path) -> Ledger:
+    """The ledger of the earlier run of the recipe in a directory, if there was one.
 
     Raises:
-        UsageError: the earlier run in the directory is of one.
+        UsageError: the earlier run is of a recipe with another name, whose results would be lost.
     """
+    earlier = Ledger.load(out)
     name = (earlier.data.get("recipe") or {}).get("name", "")
     if name not in ("", redacted(recipe.name)):
         raise UsageError(
@@ -120,6 +120,7 @@ def _check_name(recipe: Recipe, earlier: Ledger) -> None:
             f"`{recipe.name}`",
             "give another --out; or --fresh, which removes that run",
         )
+    return earlier
 
 
 def _check_programs(recipe: Recipe) -> None:
