@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EdgewrightError
+from ..export.gguf.server import LLAMA_SERVER
 from ..pipeline.environment import environment
 
 __all__ = ["examine"]
@@ -59,7 +60,8 @@ def examine() -> list[dict[str, Any]]:
         _attempt("transformers", _transformers),
         _attempt("demo model", _demo),
     ]
-    return checks + [_extra(module, *about) for module, about in EXTRAS.items()]
+    extras = [_extra(module, *about) for module, about in EXTRAS.items()]
+    return [*checks, *extras, _llama_server()]
 
 
 def _entry(name: str, ok: bool, required: bool, detail: str) -> dict[str, Any]:
@@ -116,6 +118,12 @@ def _demo() -> str:
     from ..checkpoints.tokenizer import load_tokenizer
 
     return f"tokenizer of {len(load_tokenizer(Path(model_path(BUILTIN_MODEL))))} tokens"
+
+
+def _llama_server() -> dict[str, Any]:
+    path = shutil.which(LLAMA_SERVER)
+    purpose = "a program of llama.cpp, with which GGUF artifacts are measured here"
+    return _entry(LLAMA_SERVER, path is not None, False, f"{path or 'not on PATH'} ({purpose})")
 
 
 def _extra(module: str, package: str, purpose: str) -> dict[str, Any]:
