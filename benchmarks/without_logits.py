@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from ..errors import UsageError
 from .options import EvaluateOptions
-from .tasks.kinds import TAKE_WRITTEN, WRITTEN
+from .tasks.kinds import WRITTEN
 from .tasks.task import Task
 
-__all__ = ["measured_without_logits", "needs_logits", "no_logits", "require_no_logits"]
+__all__ = ["measured_without_logits", "needs_logits", "require_no_logits"]
 
 
 def needs_logits(task: Task) -> bool:
     """Whether a task scores given texts, instead of answers that the model writes."""
     return task.kind not in WRITTEN
-
-
-def no_logits(runtime: str) -> UsageError:
-    """The error of asking a runtime for logits that it does not give."""
-    return UsageError(f"{runtime} gives no logits of whole texts", TAKE_WRITTEN)
 
 
 def _texts(options: EvaluateOptions) -> list[str]:

@@ -165,7 +165,8 @@ def _marker(field: FieldInfo) -> Cli:
 
 def _members(annotation: Any) -> list[Any]:
     """The alternatives of an annotation, without None and without bounds."""
-    annotation = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
     if get_origin(annotation) in (Union, types.UnionType):
         return [member for member in get_args(annotation) if member is not type(None)]
     return [annotation]

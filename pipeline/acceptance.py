@@ -17,7 +17,6 @@ from ..benchmarks.gate.policy import Policy, load_policy
 from ..benchmarks.ledger_files import read_ledger
 from ..benchmarks.measurement_files import load_measurement
 from ..benchmarks.options import EvaluateOptions
-from ..benchmarks.tasks.kinds import TAKE_WRITTEN
 from ..benchmarks.tasks.task import Task
 from ..benchmarks.without_logits import needs_logits
 from ..checkpoints.config import end_tokens, model_path, resolve
@@ -176,7 +175,7 @@ def _tasks(
         raise UsageError(
             f"{texts[0].kind}:{texts[0].name}: needs the logits of whole texts, which no device "
             "sends",
-            TAKE_WRITTEN,
+            "score tasks there that generate answers: reasoning, gym, qa or code",
         )
     recipe = _recipe_part(run, "evaluate")
     if named or not recipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 from ...checkpoints.config import read_architecture
@@ -44,8 +45,13 @@ class LlamaWorker:
         self.loaded = {"load_s": self._server.load_s, "affinity": affinity}
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._server.__exit__()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.__exit__(kind, error, trace)
 
     def round(self, shape: dict[str, int]) -> Round:
         """Run and time one round of this shape.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...data.kinds import PROBLEMS, RANGE
 
-__all__ = ["BUILTIN", "FILES", "HARNESS", "KINDS", "TAKE_WRITTEN", "USAGE", "WRITTEN"]
+__all__ = ["BUILTIN", "FILES", "HARNESS", "KINDS", "USAGE", "WRITTEN"]
 
 BUILTIN = "reasoning"
 """The task that has no name behind it."""
@@ -21,8 +21,6 @@ KINDS = {
 """By kind, how a task of it is written."""
 WRITTEN = (BUILTIN, "gym", "qa", "code")
 """Kinds whose answers are texts. The others score given answers by their likelihood."""
-TAKE_WRITTEN = f"score tasks that generate answers: {', '.join(WRITTEN[:-1])} or {WRITTEN[-1]}"
-"""What helps where a runtime gives no likelihoods, for messages."""
 FILES = tuple(kind for kind, usage in KINDS.items() if usage == f"{kind}:FILE")
 """Kinds that read a file, or other data with rows."""
 USAGE = (

@@ -14,7 +14,6 @@ from ...export.gguf.completion import completion_body
 from ...export.gguf.server import version_of
 from ...generation.decoding import Decoding, greedy
 from ..llama_cpp import NAME, LocalLlama, Slots, llama_server_here
-from ..without_logits import no_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +54,10 @@ class LlamaBackend:
     def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
         """The server gives no logits of whole texts; see `without_logits.py`."""
         del ids, mask
-        raise no_logits(NAME)
+        raise UsageError(
+            f"{NAME} gives no logits of whole texts",
+            "score tasks that generate answers: reasoning, gym, qa or code",
+        )
 
     def generate(
         self, prompts: Sequence[Sequence[int]], decoding: Decoding, bar: Bar

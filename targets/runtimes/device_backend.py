@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...benchmarks.without_logits import no_logits
 from ...console import Bar
+from ...errors import UsageError
 from ...generation.decoding import Decoding
 from .interface import Ask, DeviceRuntime, Reply, Scored, Session, Stop
 
@@ -90,7 +90,10 @@ class DeviceBackend:
     def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
         """A device sends no logits of whole texts: they are too many."""
         del ids, mask
-        raise no_logits(f"{self.name} on a device")
+        raise UsageError(
+            f"{self.name} on a device gives no logits of whole texts",
+            "score tasks there that generate answers: reasoning, gym, qa or code",
+        )
 
     def generate(
         self, prompts: Sequence[Sequence[int]], decoding: Decoding, bar: Bar
